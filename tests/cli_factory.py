@@ -108,3 +108,31 @@ def unprepared():
         return (preprocess(image) - torch.zeros(2, 1, 1)) / torch.ones(2, 1, 1)
 
     return LoadedModel(model=Colours().eval(), preprocess=normalised)
+
+
+def _backbone(**options):
+    import timm
+
+    return timm.create_model("test_resnet", num_classes=3, **options).eval()
+
+
+class KeylessWhenSmall(nn.Module):
+    def forward(self, x):
+        return x if len(x[0, 0]) > 8 else {}["logits"]
+
+
+def grey_backbone():
+    """timm's network for one channel, with a preprocessing that gives three."""
+    return LoadedModel(model=_backbone(in_chans=1), preprocess=preprocess)
+
+
+def keyless_backbone():
+    """A network of timm that raises a KeyError for small images, such as those that its preprocessing gives."""
+    model = _backbone()
+    model.maxpool = nn.Sequential(model.maxpool, KeylessWhenSmall())
+    return LoadedModel(model=model, preprocess=lambda image: preprocess(image).repeat(1, 8, 8))
+
+
+def unprepared_backbone():
+    """A network of timm, with a preprocessing that has two means for three channels."""
+    return LoadedModel(model=_backbone(), preprocess=unprepared().preprocess)

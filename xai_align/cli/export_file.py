@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from xai_align._tools.files.writable_folder import check_folder_is_writable
-from xai_align.cli.first_pass import check_runs
+from xai_align.cli.first_pass import first_output
 from xai_align.data import photographs
 from xai_align.data.prepared_image import prepared_image
 from xai_align.export import Exported, to_exported_program, to_onnx
@@ -51,7 +51,7 @@ def export_file(
     image = prepared_image(file, loaded)[0][None]
     if size:
         image = nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
-    check_runs(loaded.model, image, file)
+    first_output(loaded.model, image, file)
     write = to_onnx if path.suffix == ".onnx" else to_exported_program
     exported = write(
         loaded.model,

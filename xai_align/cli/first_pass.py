@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 
 
 @restores_thread_state
-def check_runs(model: nn.Module, images: Tensor, path: Path) -> None:
-    """Run the network in eval mode on images ``[N, C, H, W]``, the first of them from the file ``path``.
+def first_output(model: nn.Module, images: Tensor, path: Path) -> Any:
+    """Return the network's output in eval mode for images ``[N, C, H, W]``, the first of them from the file ``path``.
 
     Raises:
         ValueError: the network raised an error; the message names the file.
@@ -24,7 +25,7 @@ def check_runs(model: nn.Module, images: Tensor, path: Path) -> None:
     name = legible(path)
     try:
         with evaluating(model), torch.no_grad(), refused_images(model, images, f"images like '{name}'"):
-            model(images.clone())
+            return model(images.clone())
     except (ValueError, OSError, ImportError, torch.OutOfMemoryError):  # errors that are told as they are
         raise
     except Exception as error:  # a user's network may raise anything

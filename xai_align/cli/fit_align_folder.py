@@ -23,7 +23,7 @@ from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_backbone import saved_backbone, with_classes
 from xai_align.align.saved_fit import PREFIX, save_fit
 from xai_align.align.trainer import AlignTrainer
-from xai_align.cli.first_pass import check_runs
+from xai_align.cli.first_pass import first_output
 from xai_align.cli.fit_align_data import check_data
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
 from xai_align.cli.fit_align_lengths import check_lengths, lengths
@@ -296,7 +296,7 @@ def _classifier(
     with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
         image = prepared_picture(open_image(one.path, value_range), one.path, loaded.preprocess)
-        check_runs(loaded.model, image[None], one.path)
+        first_output(loaded.model, image[None], one.path)
         channels, rows, columns = image.shape[-3:]
         shape = (channels, rows, columns)
         return loaded, with_classes(loaded, classes, shape), shape

@@ -20,7 +20,7 @@ from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.logits import select_logits
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.cli.first_pass import check_runs
+from xai_align.cli.first_pass import first_output
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, LabelledImages, check_images, check_input_size
 from xai_align.data.images import images_in
@@ -130,8 +130,8 @@ def fit_epic_folder(
         LabelledImages(files, loaded.preprocess, value_range=value_range) for files in (fit_files, other_files)
     )
     first = data[0][0][None].to(where)
-    check_runs(model, first, fit_files[0].path)
-    describe_output(loaded, logits_of(model, first, loaded.output_field))  # do the names fit?
+    found = first_output(model, first, fit_files[0].path)
+    describe_output(loaded, select_logits(found, loaded.output_field))  # do the names fit?
     prototypes = fit_prototypes(
         model,
         data,

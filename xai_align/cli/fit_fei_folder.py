@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.cli.first_pass import check_runs
+from xai_align.cli.first_pass import first_output
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
 from xai_align.data.images import expand_paths, open_image
@@ -109,7 +109,7 @@ def fit_fei_folder(
     if there is not None:
         _check_same_network(there, loaded.model, out)
     photographs = Photographs(paths, loaded.preprocess, value_range)
-    check_runs(loaded.model, photographs[0][None].to(where), paths[0])
+    first_output(loaded.model, photographs[0][None].to(where), paths[0])
     fit = fit_fei(
         loaded.model,
         photographs,

@@ -18,6 +18,7 @@ from xai_align._tools.files.references import is_code
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
+from xai_align.cli.first_pass import first_output
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import (
     LabelledImages,
@@ -28,6 +29,7 @@ from xai_align.data.image_folder import (
 )
 from xai_align.data.images import open_image, plain_name
 from xai_align.data.model_picture import picture_of, scale_fields
+from xai_align.data.prepared_image import prepared_picture
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.plugins import load_model, second_look
@@ -121,7 +123,10 @@ def fit_pinet_folder(
     model.to(where)
     model.class_names = tuple(classes)  # saved with it
     preprocess = loaded.preprocess
-    map_size = None if masks is None else _map_size(model, preprocess(open_image(images[0].path, value_range)), where)
+    first = train[0].path
+    image = prepared_picture(open_image(first, value_range), first, preprocess)
+    first_output(model, image[None].to(where), first)
+    map_size = None if masks is None else _map_size(model, image, where)
     loss = _loss(loaded, weights or {})
     fit = fit_pinet(
         model,
