@@ -565,6 +565,30 @@ def test_descriptions_that_do_not_fit_are_refused(outputs, names, stated, messag
         describe_output(loaded, torch.zeros(1, outputs))
 
 
+@pytest.mark.parametrize(
+    ("outputs", "stated", "kind"),
+    [(3, None, "classes"), (3, "multi-label", "multi-label"), (1, "one logit", "one logit")],
+)
+def test_a_unit_of_other_outputs_than_a_regression_is_refused(outputs, stated, kind):
+    loaded = output_factory.loaded(outputs, output_kind=stated, unit="years")
+    with pytest.raises(ValueError, match=f"'years', and the output is taken as '{kind}'.*say --output-kind regression"):
+        describe_output(loaded, torch.zeros(1, outputs))
+    assert (
+        describe_output(dataclasses.replace(loaded, output_kind="regression"), torch.zeros(1, outputs)).unit == "years"
+    )
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "fit-epic"])
+def test_a_unit_of_classes_is_refused_by_the_commands_that_take_one(tmp_path, command):
+    for name in "abcdefghij":
+        output_factory.half_red(tmp_path).rename(tmp_path / f"{name}.png")
+    images = ("--images", tmp_path / "a.png") if command == "compare" else (tmp_path,)
+    words = ("--model", "tests.cli_factory:unnamed", "--unit", "years", "--out", tmp_path.with_name("out"))
+    result = run(command, *images, *words)
+    assert result.exit_code in (1, 2)
+    assert "'years', and the output is taken as 'classes', which has none" in " ".join(result.output.split())
+
+
 def test_questions_about_sides_and_outputs_are_each_other_s_inverse():
     sick = OutputDescription(kind="one logit", num_outputs=1, class_names=("healthy", "sick"))
     logits = torch.tensor([0.7])

@@ -108,7 +108,10 @@ OutputField = Annotated[
         help="Which of several outputs has the logits. Default: 'logits', or the only floating tensor.",
     ),
 ]
-Unit = Annotated[str | None, typer.Option("--unit", metavar="TEXT", help="The unit of a regression, such as years.")]
+Unit = Annotated[
+    str | None,
+    typer.Option("--unit", metavar="TEXT", help="The unit of a regression, such as years; other outputs have none."),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option("--img-size", metavar="N|ROWSxCOLUMNS", help="Size of the model's input. Default: the model's own."),

@@ -159,7 +159,8 @@ def describe_output(loaded: LoadedModel, logits: Tensor) -> OutputDescription:
         logits: its outputs ``[N, K]`` for any inputs, or ``[N]`` if it has a single one.
 
     Raises:
-        ValueError: the outputs are not of the stated kind, or the names are not as many as the outputs.
+        ValueError: the outputs are not of the stated kind, the names are not as many as the outputs, or there is a unit
+            of outputs that are no regression.
     """
     logits = logits[:, None] if logits.dim() == 1 else logits
     if logits.dim() != 2 or loaded.output_kind == "dense":
@@ -175,6 +176,11 @@ def describe_output(loaded: LoadedModel, logits: Tensor) -> OutputDescription:
         raise ValueError(
             "this model has a single output, whose softmax is always 1; it is 'one logit' of two classes, or a number, "
             "'regression': say which (--output-kind)"
+        )
+    if loaded.unit and kind != "regression":
+        raise ValueError(
+            f"a unit is stated, '{loaded.unit}', and the output is taken as '{kind}', which has none; leave it out, or "
+            "say --output-kind regression"
         )
     if kind == "one logit" and len(names) == 1:
         names = (f"not {names[0]}", names[0])
