@@ -14,6 +14,7 @@ from tests.networks import images
 from xai_align import read_out, read_out_all_classes
 from xai_align.features.grid_layers import grid_layers, grids
 from xai_align.pinet import default_layers
+from xai_align.plugins import attribution_method
 
 
 def seeded(build, seed: int = 0) -> nn.Module:
@@ -318,3 +319,35 @@ def test_corners_whose_units_are_off_are_no_border():
     corner, column = [(0, 2), (1, 1)], [(0, 2), (1, 1), (1, 2), (2, 2)]
     assert not grids(seeded(lambda: nn.Sequential(Switched(corner), *head)), x).moved
     assert grids(seeded(lambda: nn.Sequential(Switched(column), *head)), x).moved
+
+
+class Overwriting(nn.Module):
+    """A network that writes to the output of a sigmoid, from which autograd computes its gradient; or does not."""
+
+    def __init__(self, overwrites: bool) -> None:
+        super().__init__()
+        self.overwrites = overwrites
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu()).sigmoid()
+        x = x.mul_(2) if self.overwrites else x * 2
+        return self.head(x.mean((2, 3)))
+
+
+def test_layers_of_a_network_that_overwrites_what_autograd_saved_are_found():
+    there, beside = (seeded(lambda which=which: Overwriting(which)) for which in (True, False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert default_layers(there, images()) == default_layers(beside, images())
+        found, expected = read_out(there, images(), 1), read_out(beside, images(), 1)
+    torch.testing.assert_close(found.contributions, expected.contributions)
+
+
+@pytest.mark.parametrize("name", ["saliency", "layer_grad_cam", "deep_lift", "gradcam", "fei", "clipped-gradient"])
+def test_what_such_a_network_has_to_do_for_a_gradient_is_told(name):
+    spec = attribution_method(name)
+    options = {"clip": "none"} if name == "clipped-gradient" else {}
+    with pytest.raises(ValueError, match=r"writes in place.*write x = x \* 2 for x \*= 2"):
+        spec.build(seeded(lambda: Overwriting(True)), **options).attribute(images(), target=1)
+    spec.build(seeded(lambda: Overwriting(False)), **options).attribute(images(), target=1)

@@ -16,7 +16,7 @@ from xai_align.features.spatial import token_grid
 from xai_align.features.token_space import token_space
 from xai_align.features.unwrapping import network_of, unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.input_checks import forward_arguments, named_checkpointing
+from xai_align.pinet.input_checks import forward_arguments, named_gradient_errors
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
 
 
@@ -39,7 +39,7 @@ class AttentionMethod(CaptumCall):
         model, questions = _asked(self.forward_func, target, len(images))
         check_evaluation_mode(model)
         with ExitStack() as stack:
-            stack.enter_context(named_checkpointing())
+            stack.enter_context(named_gradient_errors())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(full_precision(images))

@@ -21,7 +21,7 @@ from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
-from xai_align.pinet.input_checks import named_checkpointing
+from xai_align.pinet.input_checks import named_gradient_errors
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class BaselineMethod(WithoutFutures, Attribution):
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
         model, construction = own_model_and_layers(model, self._construction, hooks_modules=self.spec.hooks_modules)
-        with gradients_on(), named_checkpointing():
+        with gradients_on(), named_gradient_errors():
             leaves = tuple(own_leaf(x) for x in given)
             options = {**self._options, **options}
             options = {**self.spec.defaults(leaves, options), **options}

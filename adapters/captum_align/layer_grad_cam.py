@@ -15,7 +15,7 @@ from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
-from xai_align.pinet.input_checks import named_checkpointing
+from xai_align.pinet.input_checks import named_gradient_errors
 from xai_align.question import QuestionModel
 
 
@@ -68,7 +68,7 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
         method = LayerGradCam(asked, cut.here)
         total = images[0].new_zeros((len(images[0]), *size))
         while cut.part == 0 or cut.part < cut.parts:  # their number is known after the first pass
-            with named_checkpointing():
+            with named_gradient_errors():
                 cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
             total = total + resize_keeping_sum(cam.detach().squeeze(1), size)
             cut.part += 1

@@ -25,7 +25,7 @@ from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.input_checks import check_logits, forward_arguments, named_checkpointing
+from xai_align.pinet.input_checks import check_logits, forward_arguments, named_gradient_errors
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
 
 #: Largest number of rows of a positions-by-positions matrix: 400 MB in float32.
@@ -97,7 +97,7 @@ class BaselineMethod:
         if self.spec.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(f"{self.name} is not computed in {images.dtype}; convert model and inputs with .float()")
         with ExitStack() as stack:
-            stack.enter_context(named_checkpointing())
+            stack.enter_context(named_gradient_errors())
             stack.enter_context(torch.inference_mode(False))
             if self.spec.draws:  # kernel PCA starts from a random vector
                 stack.enter_context(fixed_random_state())

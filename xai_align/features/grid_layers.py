@@ -17,6 +17,7 @@ from xai_align._tools.drawn import noise_like, normal
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
+from xai_align._tools.saved_copies import copying_if_overwritten
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.cell_exchanges import with_depths
 from xai_align.features.cell_places import Places, places_of
@@ -97,7 +98,7 @@ def grids(model: nn.Module, image: Tensor, output: str | int | None = None, extr
     key = (signature(model), tuple(image.shape[1:]), image.dtype, image.device, output, of_extra)
     found = known.get(key)
     if found is None:
-        found = _in_one_pass(model, image, output, extra)
+        found = copying_if_overwritten(lambda: _in_one_pass(model, image, output, extra))
         known.clear()  # of another state of the parameters
         known[key] = found  # another thread may clear it again
     return found

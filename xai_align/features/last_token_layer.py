@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
+from xai_align._tools.saved_copies import copying_if_overwritten
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layers import known_space
 from xai_align.features.module_ends import record_ends, that_run_once
@@ -31,7 +32,7 @@ def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
         model: the network; a copy in eval mode is run.
         image: ``[1, C, H, W]``, used only for shape, dtype and device.
     """
-    outputs = _token_outputs(model, image)
+    outputs = copying_if_overwritten(lambda: _token_outputs(model, image))
     if not outputs:
         return None
     widths = [output.shape[2] for _, output, _ in outputs]

@@ -30,7 +30,7 @@ from xai_align.pinet.input_checks import (
     check_model,
     check_repeats,
     forward_arguments,
-    named_checkpointing,
+    named_gradient_errors,
 )
 from xai_align.question import Question, answers, as_questions
 
@@ -152,7 +152,7 @@ def composite_answers(
     check_image_model(model, inputs)
     asked = as_questions(list(questions), len(inputs))
     extra = forward_arguments(additional_forward_args)
-    with torch.inference_mode(False), torch.enable_grad(), named_checkpointing():
+    with torch.inference_mode(False), torch.enable_grad(), named_gradient_errors():
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from xai_align._tools.counted import counted
 from xai_align._tools.model_state import check_eager, check_evaluation_mode, check_has_values
+from xai_align._tools.saved_copies import is_overwriting
 from xai_align.features.run_with_features import cloned
 from xai_align.pinet.rounding import misses, wide
 
@@ -225,6 +226,26 @@ def named_checkpointing() -> Iterator[None]:
         raise ValueError(
             "the model calls torch.utils.checkpoint, which hides the operations inside from a readout and runs them "
             "again; switch activation checkpointing off"
+        ) from error
+
+
+@contextmanager
+def named_gradient_errors() -> Iterator[None]:
+    """Add advice to errors of autograd: of ``torch.utils.checkpoint``, and of tensors that the network overwrites.
+
+    Raises:
+        ValueError: in place of such an error.
+    """
+    try:
+        with named_checkpointing():
+            yield
+    except RuntimeError as error:
+        if not is_overwriting(error):
+            raise
+        raise ValueError(
+            "the model writes in place into a tensor that its gradient needs, so PyTorch can't differentiate it; in "
+            "its forward, write x = x * 2 for x *= 2 and x.mul_(2), and leave inplace=True out; or take the exact "
+            "readout, which copies such tensors"
         ) from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from xai_align._tools.saved_copies import saved_copies
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
@@ -76,7 +77,7 @@ def record(
     given = route.given()
     with torch.enable_grad():
         gates.since = latest_node()
-        with torch.autograd.graph.saved_tensors_hooks(_copy, _as_saved) if copied else nullcontext(), gates:
+        with saved_copies() if copied else nullcontext(), gates:
             output = route.run(alive, given)
         logits = check_logits(output)
         if not logits.requires_grad or is_foreign(logits, gates.since):
@@ -140,11 +141,3 @@ def _check_batch(z: Sequence[Tensor], logits: Tensor) -> None:
 def _leaf(values: Tensor) -> Tensor:
     values = values.detach()
     return (values.clone() if values.is_inference() else values).requires_grad_()
-
-
-def _copy(x: Tensor) -> Tensor:
-    return x.clone()
-
-
-def _as_saved(x: Tensor) -> Tensor:
-    return x

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.saved_copies import is_overwriting
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.rule_registry import Rule
@@ -45,6 +46,6 @@ class RecordingMode:
             return replace(self, separate_views=True)
         if isinstance(error, NothingFlows) and not self.gates_flow:
             return replace(self, gates_flow=True)
-        if "modified by an inplace operation" in str(error) and not self.copied:
+        if is_overwriting(error) and not self.copied:
             return replace(self, copied=True)
         raise error
