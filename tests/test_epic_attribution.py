@@ -67,6 +67,10 @@ def test_the_delta_of_given_attributions(fitted):
     torch.testing.assert_close(more - delta, 0.5 * (torch.arange(8) == 2).to(delta), atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="leave the start point out"):
         epic.compute_convergence_delta(attributions, 0 * x, x, 1)
+    shape = "contributions of the mixed channels have .* give what attribute returned"
+    for other in (attributions.sum(1), attributions[..., 1:], x, (attributions, attributions)):
+        with pytest.raises(ValueError, match=shape):
+            epic.compute_convergence_delta(other, x, target=1)
 
 
 def test_other_methods_of_captum_read_the_mixed_network(fitted):

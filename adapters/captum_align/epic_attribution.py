@@ -8,7 +8,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_align.call_shapes import delta_call
+from captum_align.call_shapes import check_shapes, delta_call
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet.rounding import total_of
@@ -40,7 +40,8 @@ class EPICAttribution(EPICMethod, WithoutFutures, Attribution):
         the start; or ``(attributions, inputs, target, additional_forward_args)``.
 
         Raises:
-            ValueError: baselines are given as the start, or the inputs are not suitable.
+            ValueError: baselines are given as the start, the inputs are not suitable, or the attributions are not in
+                the shape of the mixed map.
             TypeError: an argument is unknown, or there are no inputs.
         """
         call = delta_call(attributions, args, named)
@@ -50,6 +51,7 @@ class EPICAttribution(EPICMethod, WithoutFutures, Attribution):
                 "point out"
             )
         shares = self.shares(call["inputs"], call.get("target"), call.get("additional_forward_args"))
+        check_shapes(attributions, shares.contributions, "contributions of the mixed channels have")
         given = attributions if isinstance(attributions, tuple) else (attributions,)
         return total_of(given) - total_of((shares.contributions,)) + shares.completeness_error
 
