@@ -351,7 +351,7 @@ def test_where_it_cannot_look_is_said(options, inputs, error, said):
 @pytest.mark.parametrize("name", [*NAMES, "refinecam"])
 @pytest.mark.parametrize("target", [1, []])
 def test_a_batch_without_images_is_refused(name, target):
-    with pytest.raises(ValueError, match=r"explains at least one image, the inputs have shape \[0, 3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"the inputs have shape \[0, 3, 16, 16\]; give at least one example"):
         build(name, conv_net()).attribute(images(2, 16)[:0], target=target)
 
 

@@ -328,7 +328,7 @@ def test_what_is_wrong_with_a_construction_is_said(model, pair):
         PiNetCAM(model)(pair[0])
     for cam in (PiNetCAM(model), AttributionCAM(model, method="saliency")):
         for aug_smooth in (False, True):
-            with pytest.raises(ValueError, match=r"at least one image, the inputs have shape \[0, 3, 16, 16\]"):
+            with pytest.raises(ValueError, match=r"the inputs have shape \[0, 3, 16, 16\]; give at least one example"):
                 cam(pair[:0], [], aug_smooth=aug_smooth)
 
 

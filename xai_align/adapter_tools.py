@@ -5,6 +5,7 @@ An adapter imports these and the public packages of the core, never :mod:`xai_al
 
 from xai_align._tools.batches import batches_of
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_not_empty
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.drawn import noise_like
 from xai_align._tools.files import fields
@@ -31,6 +32,7 @@ __all__ = [
     "batches_of",
     "callers_level",
     "check_evaluation_mode",
+    "check_not_empty",
     "check_weights",
     "did_you_mean",
     "fields",

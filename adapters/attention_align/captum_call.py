@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from xai_align.adapter_tools import restores_thread_state
+from xai_align.adapter_tools import check_not_empty, restores_thread_state
 
 
 class CaptumCall(ABC):
@@ -61,8 +61,7 @@ class CaptumCall(ABC):
         if len(parts) != 1 or not isinstance(parts[0], Tensor) or parts[0].dim() != 4:
             shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in parts)
             raise ValueError(f"{self.name} explains one batch of images [N, C, H, W], got {shapes}")
-        if len(parts[0]) == 0:
-            raise ValueError(f"{self.name} explains at least one image, the inputs have shape {list(parts[0].shape)}")
+        check_not_empty(parts)
         attributions = self.attributions(parts[0], target, additional_forward_args, internal_batch_size)
         return (attributions,) if isinstance(inputs, tuple) else attributions
 

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
 from captum_align.without_futures import WithoutFutures
-from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
+from xai_align.adapter_tools import (
+    batches_of,
+    check_evaluation_mode,
+    check_not_empty,
+    fixed_random_state,
+    restores_thread_state,
+)
 from xai_align.pinet.input_checks import named_gradient_errors
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
 
@@ -148,17 +154,6 @@ class BaselineMethod(WithoutFutures, Attribution):
     def get_name(self) -> str:
         """Return the method's name in tables, in Captum's spelling."""
         return str(self._method.get_name())
-
-
-def check_not_empty(inputs: tuple[Tensor, ...]) -> None:
-    """Raise if a batch has no examples.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if any(len(x) == 0 for x in inputs):
-        shapes = ", ".join(str(list(x.shape)) for x in inputs)
-        raise ValueError(f"the inputs have shape {shapes}; give at least one example")
 
 
 def posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:

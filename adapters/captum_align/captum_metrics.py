@@ -16,9 +16,15 @@ from captum.metrics import infidelity_perturb_func_decorator
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
-from captum_align.baseline_method import check_not_empty, posed
+from captum_align.baseline_method import posed
 from captum_align.own_copies import gradients_on, own_model
-from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
+from xai_align.adapter_tools import (
+    batches_of,
+    check_evaluation_mode,
+    check_not_empty,
+    fixed_random_state,
+    restores_thread_state,
+)
 from xai_align.question import QuestionModel, captum_target
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from captum.attr import Attribution, LayerGradCam
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.baseline_method import check_not_empty
 from captum_align.without_futures import WithoutFutures
-from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
+from xai_align.adapter_tools import check_not_empty, resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped

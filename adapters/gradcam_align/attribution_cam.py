@@ -20,7 +20,7 @@ from gradcam_align.target_question import predicted_class, questions_of
 from gradcam_align.target_scores import TargetScores, is_one_for_each
 from gradcam_align.transformed_space import transformed_space
 from xai_align import plugins
-from xai_align.adapter_tools import callers_level, check_evaluation_mode, restores_thread_state
+from xai_align.adapter_tools import callers_level, check_evaluation_mode, check_not_empty, restores_thread_state
 from xai_align.explanation import logits_of
 from xai_align.features.routes import layer_name
 from xai_align.features.unwrapping import unwrapped
@@ -280,8 +280,7 @@ class AttributionCAM(BaseCAM):
         if not isinstance(input_tensor, Tensor) or input_tensor.dim() not in (4, 5):
             found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
             raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}; volumes [B, C, D, H, W] too")
-        if len(input_tensor) == 0:
-            raise ValueError(f"a CAM explains at least one image, the inputs have shape {list(input_tensor.shape)}")
+        check_not_empty([input_tensor])
         with torch.inference_mode(False):
             return input_tensor.detach().to(self.device).clone()
 

@@ -17,6 +17,7 @@ from gradcam_align.plain_attention import PlainAttention
 from xai_align.adapter_tools import (
     callers_level,
     check_evaluation_mode,
+    check_not_empty,
     fixed_random_state,
     restores_thread_state,
     select_logits,
@@ -197,8 +198,7 @@ def one_batch_of_images(name: str, inputs: Any) -> Tensor:
         shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in images)
         also = "; volumes [N, C, D, H, W] too" if name in OF_VOLUMES else ""
         raise ValueError(f"{name} explains one batch of images [N, C, H, W], got {shapes}{also}")
-    if len(images[0]) == 0:
-        raise ValueError(f"{name} explains at least one image, the inputs have shape {list(images[0].shape)}")
+    check_not_empty(images)
     return images[0]
 
 

@@ -124,6 +124,21 @@ def check_finite(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} must be finite{where} NaN or infinity")
 
 
+def check_not_empty(inputs: Sequence[Tensor]) -> None:
+    """Raise if a batch has no examples.
+
+    Raises:
+        ValueError: it has none.
+
+    Example::
+
+        check_not_empty([images])  # ValueError for images[:0]
+    """
+    if any(len(x) == 0 for x in inputs):
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        raise ValueError(f"the inputs have shape {shapes}; give at least one example")
+
+
 def not_finite(values: Tensor) -> list[int]:
     """Return the indices of the examples of a tensor ``[N, ...]`` that hold NaN or infinity."""
     return (~values.detach().isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
