@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images
-from xai_align.fei import UnchangedAnswer, optimize_masks
+from xai_align.fei import UnchangedAnswer, fit_fei, optimize_masks
 
 #: Few steps, whose areas and ties are not the point.
 QUICK = {
@@ -70,3 +70,13 @@ def test_an_answer_of_the_image_is_no_reason_to_warn(solver):
         warnings.simplefilter("error", UnchangedAnswer)
         found = optimize_masks(model, x, [1, 3], solver=solver, **QUICK[solver])
     assert (found.answer_ranges > 0).all()
+
+
+def test_a_fit_to_a_constant_answer_is_noted():
+    told = "gives the same logits for all images"
+    short = {"epochs": 1, "batch_size": 2, "width": 4, "depth": 1}
+    for model, noted in ((Constant(), True), (conv_net(), False)):
+        fit = fit_fei(model.eval(), images(3), **short)
+        assert any(told in note for note in fit.notes) == noted
+    one = fit_fei(conv_net(), images(1), **short)  # nothing to compare it with
+    assert not any(told in note for note in one.notes)

@@ -164,6 +164,11 @@ def fit_fei(
         if ready.held is None:
             chosen = replace(chosen, keep="last")
             notes = ["no images were held out, so the last weights are kept and there is no held-out loss"]
+        if ready.constant:
+            notes.append(
+                "the network gives the same logits for all images, so maps have no effect on its answers and there was "
+                "nothing to fit; check its weights and the preprocessing"
+            )
         with fixed_random_state(derived_seed(seed, "initial weights")):
             channels = ready.explained.channels(ready.example)
             with torch.device("cpu"):
@@ -236,6 +241,7 @@ class _Prepared:
         fingerprint: of the network.
         train, held: the images; None: none are held out.
         content: digest of all images.
+        constant: whether the network gives the same logits for all images.
     """
 
     network: nn.Module
@@ -245,6 +251,7 @@ class _Prepared:
     train: Asked
     held: Asked | None
     content: str
+    constant: bool
 
     @classmethod
     def of(
@@ -279,7 +286,7 @@ class _Prepared:
             example, options.fills, torch.Generator(), normalization=normalization
         )  # raises if a fill is unknown
         explained = ExplainedNetwork(network, example)
-        classes, content = most_probable(explained, every, batch_size, device)
+        classes, content, differ = most_probable(explained, every, batch_size, device)
         held: Asked | None
         if validation is None:
             train, held = _divided(every, classes, options.validation_share, seed)
@@ -291,7 +298,7 @@ class _Prepared:
                     "prepare both alike"
                 )
             train = Asked(every, range(len(every)), classes)
-            of_others, more = most_probable(explained, others, batch_size, device)
+            of_others, more, _ = most_probable(explained, others, batch_size, device)
             held = Asked(others, range(len(others)), of_others)
             content += more
         if held is None and options.patience is not None:
@@ -305,6 +312,7 @@ class _Prepared:
             train=train,
             held=held,
             content=content,
+            constant=len(every) > 1 and not differ,
         )
 
     def objective(self, options: FitFEIOptions, normalization: Normalization | None) -> CurveObjective:
@@ -366,15 +374,16 @@ def _plain(value: Any) -> Any:
 
 def most_probable(
     explained: ExplainedNetwork, images: UnlabelledImages, batch_size: int, device: Any
-) -> tuple[Tensor, str]:
-    """Return the two most probable classes of each image, ``[N, 2]``, and a digest of the images.
+) -> tuple[Tensor, str, bool]:
+    """Return each image's two most probable classes, ``[N, 2]``, a digest of the images, and whether logits differ.
 
     The classes are zeros for a network with one output.
 
     Raises:
         ValueError: the network's outputs are not logits ``[N, K]``, or not finite.
     """
-    found, digest = [], DigestOfRows()
+    found, digest, differ = [], DigestOfRows(), False
+    one: Tensor | None = None  # the logits of an image
     for first in range(0, len(images), batch_size):
         some = images.take(range(first, min(first + batch_size, len(images))))
         digest.add(some)
@@ -387,6 +396,8 @@ def most_probable(
             )
         if not bool(logits.isfinite().all()):
             raise ValueError(f"the network gave NaN or infinity for images {first} to {first + len(x) - 1}")
+        one = logits[:1] if one is None else one
+        differ = differ or bool((logits != one).any())
         found.append(logits.topk(min(2, logits.shape[1]), dim=1).indices.cpu())
     classes = torch.cat(found)
-    return (classes if classes.shape[1] == 2 else classes.repeat(1, 2)), digest.value()
+    return (classes if classes.shape[1] == 2 else classes.repeat(1, 2)), digest.value(), differ
