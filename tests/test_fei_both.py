@@ -172,3 +172,12 @@ def test_the_bar_has_as_many_steps_as_are_made(monkeypatch):
     optimize_masks(net(), pictures(3), 1, solver="both", internal_batch_size=2, restarts=2, start="flat", **FEW)
     (bar,) = bars
     assert bar.total == bar.done == 2 * (2 * 3 + 5 * 2)
+
+
+@pytest.mark.parametrize("solver", ["curve", "nested", "both"])
+def test_in_float32_one_image_at_a_time_an_image_alone_has_bitwise_the_map_that_it_has_in_a_batch(solver):
+    model, x = net().float(), pictures(3).float()
+    options = {"solver": solver, "internal_batch_size": 1, "n_iter": 10}
+    together = optimize_masks(model, x, [1, 2, 3], **options).attribution
+    alone = torch.cat([optimize_masks(model, x[i : i + 1], [1 + i], **options).attribution for i in range(3)])
+    assert torch.equal(together, alone)

@@ -86,7 +86,9 @@ class FEIMethod:
             n_iter: number of steps of the solver.
             normalization: ``(mean, std)`` of the images: random colours are then drawn from the full colour range,
                 otherwise from each image's own range.
-            internal_batch_size: number of images processed at a time; it bounds the memory and changes no map.
+            internal_batch_size: number of images processed at a time; it bounds the memory. Kernels round differently
+                in batches of another size, and a long search in float32 amplifies that; with 1 the map of an image
+                does not depend on its batch.
             generator: one number is drawn from it as the seed. None: the same random numbers at every call.
             show_progress: show a progress bar over all steps.
             return_masks: also return the masks, ``[N, K, 1, H, W]``.

@@ -75,7 +75,9 @@ def optimize_masks(
             :func:`~xai_align.fei.curve.curve_masks` (ours, fast); "nested": a mask for each share, one after
             another, as published, see :func:`~xai_align.fei.published.nested.nested_masks`; "both": the mean of their
             maps, see :func:`~xai_align.fei.both.both_masks`.
-        internal_batch_size: number of images processed at a time; None: 8. It bounds the memory.
+        internal_batch_size: number of images processed at a time; None: 8. It bounds the memory. Kernels round
+            differently in batches of another size, and a long search in float32 amplifies that; with 1 the map of an
+            image does not depend on its batch.
         generator: one number is drawn from it, the seed of all random numbers. None: ``seed``, or 0.
         show_progress: show a progress bar over all steps.
         additional_forward_args: further arguments of the model; tensors of length ``N`` are split with the images.
