@@ -42,13 +42,14 @@ def test_every_script_is_listed_with_a_line():
     scripts = [file for file in FILES if "ArgumentParser(" in file.read_text("utf-8") or file.stem == "inversion"]
     assert len(scripts) > 20
     assert {f"{file.parent.name}.{file.stem}" for file in scripts} <= set(NAMES)
-    lines = listing().splitlines()
+    text = listing()
+    lines = text.splitlines()
     for one in benchmarks():
         assert one.summary.endswith(".")
         assert not re.match(r"(What|How|When|Where|Why|Is|Does|Can)\b", one.summary), one.name
         (line,) = [line for line in lines if line.split()[:1] == [one.name]]
         assert line.endswith(one.summary)
-        assert not one.takes or one.takes in listing()
+        assert not one.takes or one.takes in text
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

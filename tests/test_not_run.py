@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def lines_of(folder, *options):
     (folder / "conftest.py").write_text(CONFTEST.read_text("utf-8"), "utf-8")
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -ra\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)]
-    out = subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.splitlines()
+    alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the plugins of other packages are slow to import
+    out = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=alone).stdout.splitlines()
     last = out[-1]
     assert "passed" in last  # nothing but pytest's own last line comes after the summary
     found = [line for line in out if line.startswith("not run: ")]

@@ -37,40 +37,79 @@ LOCAL = set(
 )
 #: Networks that compute part of themselves in float32 whatever they are given.
 PRECISION = {"efficientvit_b0": 1e-6}
-#: Options with which the larger networks have every kind of block, each once or twice.
+#: Options with which the larger networks have every kind of layer in fewer blocks or stages.
 SMALLER = {
-    "samvit_base_patch16_224": {"depth": 2, "img_size": 64},
     "cait_xxs24_224": {"depth": 2},
-    "convit_tiny": {"depth": 3, "local_up_to_layer": 2},
     "coat_lite_tiny": {"serial_depths": (1, 1, 1, 1)},
+    "convit_tiny": {"depth": 3, "local_up_to_layer": 2},
     "crossvit_tiny_240": {"depth": ((1, 1, 0), (1, 1, 0), (1, 1, 0))},
     "deit_tiny_distilled_patch16_224": {"depth": 2},
     "efficientformer_l1": {"depths": (1, 1, 1, 2)},
+    "efficientvim_m1": {"depths": (1, 1, 1)},
     "hiera_tiny_224": {"stages": (1, 1, 2, 1)},
+    "levit_128s": {"depth": (1, 1, 1)},
+    "samvit_base_patch16_224": {
+        "embed_dim": 192,
+        "num_heads": 3,
+        "depth": 2,
+        "global_attn_indexes": (1,),
+        "window_size": 3,
+    },
     "sequencer2d_s": {"layers": (1, 1, 1, 1)},
-    "swin_tiny_patch4_window7_224": {"depths": (2, 1, 1, 1)},
-    "swinv2_cr_tiny_224": {"depths": (2, 1, 1, 1)},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 1), "num_heads": (3, 6)},
+    "swinv2_cr_tiny_224": {"depths": (2, 1), "num_heads": (3, 6), "window_size": 7},
+    "test_coatnet": {"embed_dim": (32, 64), "depths": (1, 2), "block_type": ("C", "T")},
+    "test_maxvit": {"embed_dim": (32, 64), "depths": (1, 1), "block_type": ("M", "M")},
+    "test_nfnet": {"depths": (1, 1), "channels": (32, 64)},
     "tnt_s_legacy_patch16_224": {"depth": 2},
     "xcit_nano_12_p16_224": {"depth": 2},
 }
 #: Networks without such an option; the first block of each stage is kept.
 SHORTENED = ("caformer_s18", "mvitv2_tiny", "pit_ti_224", "volo_d1_224")
+#: Rows and columns of the images of the costlier networks; several windows or units of attention are left.
+PIXELS = {
+    "caformer_s18": 96,
+    "coat_lite_tiny": 128,
+    "efficientvit_b0": 128,
+    "ghostnet_050": 128,
+    "hiera_tiny_224": 128,
+    "mvitv2_tiny": 112,
+    "repghostnet_050": 128,
+    "samvit_base_patch16_224": 64,
+    "sequencer2d_s": 112,
+    "swin_tiny_patch4_window7_224": 112,
+    "swinv2_cr_tiny_224": 112,
+    "volo_d1_224": 112,
+}
 
 
 def create(name: str, **options) -> nn.Module:
-    """A timm model in eval mode with fixed random weights, the zero-initialised ones woken."""
-    if not timm.is_model(name):
-        pytest.skip(f"this version of timm has no {name}")
+    """A small timm model in eval mode with fixed random weights, the zero-initialised ones woken."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = timm.create_model(name, **{**SMALLER.get(name, {}), **options}).eval()
-        if name in SHORTENED:
-            keep_first_blocks(model)
+        model = build(name, **options)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.numel() > 1 and float(parameter.abs().max()) < 1e-2:
                     parameter.normal_(0.1, 0.05)
     return model
+
+
+def build(name: str, **options) -> nn.Module:
+    if not timm.is_model(name):
+        pytest.skip(f"this version of timm has no {name}")
+    model = timm.create_model(name, **{**smaller(name), **options}).eval()
+    if name in SHORTENED:
+        keep_first_blocks(model)
+    return model
+
+
+def smaller(name: str) -> dict:
+    """Options of ``timm.create_model`` for fewer blocks and smaller images."""
+    if name not in PIXELS:
+        return SMALLER.get(name, {})
+    size = {"input_size": (3, PIXELS[name], PIXELS[name])}
+    return {**SMALLER.get(name, {}), "pretrained_cfg_overlay": size}
 
 
 def keep_first_blocks(model: nn.Module) -> None:
@@ -83,12 +122,31 @@ def keep_first_blocks(model: nn.Module) -> None:
 
 
 def image_for(model: nn.Module, count: int = 1) -> torch.Tensor:
-    size = (
-        64
-        if type(model).__name__ == "ImageEncoderViT" or "Sam" in type(model).__name__
-        else model.default_cfg["input_size"][-1]
-    )
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, *model.default_cfg["input_size"], generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", sorted({*SMALLER, *SHORTENED}))
+def test_a_smaller_network_has_every_kind_of_layer(name):
+    with torch.device("meta"):
+        small = build(name)
+        assert kinds(timm.create_model(name)) <= kinds(small)
+
+
+def kinds(model: nn.Module) -> set[tuple]:
+    """Each layer's class, with the classes of its named children and the names of its own tensors.
+
+    A block with a shortcut differs from one without, and one with shifted windows, thus a mask, from one without.
+    """
+    return {
+        (
+            type(layer),
+            frozenset((name, type(child)) for name, child in layer.named_children() if not name.isdigit()),
+            frozenset(
+                name for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+            ),
+        )
+        for layer in model.modules()
+    }
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -118,12 +176,12 @@ def test_exact_on_every_kind_of_network(name):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "crossvit_tiny_240", "levit_128s"])
 def test_weights_go_back_into_plain_timm(name):
     pinet = timm_align.retrofit(create(name))
-    plain = timm.create_model(name, **SMALLER.get(name, {})).eval()
+    plain = timm.create_model(name, **smaller(name)).eval()
     assert plain.load_state_dict(pinet.state_dict()).missing_keys == []
     x = image_for(plain)
     with torch.no_grad():
         assert torch.equal(plain(x), pinet(x))
-    other = timm_align.retrofit(timm.create_model(name, **SMALLER.get(name, {})).eval())
+    other = timm_align.retrofit(timm.create_model(name, **smaller(name)).eval())
     other.load_state_dict(plain.state_dict())
     nested = nn.ModuleDict({"student": other})
     nested.load_state_dict(copy.deepcopy(nested.state_dict()))
@@ -192,7 +250,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         ("cait_xxs24_224", {}, (224, 224)),
         ("crossvit_tiny_240", {}, (240, 240)),
         ("pit_ti_224", {}, (224, 224)),
-        ("coat_lite_tiny", {}, (224, 224)),
+        ("coat_lite_tiny", {}, (128, 128)),
         ("tnt_s_legacy_patch16_224", {}, (224, 224)),
         ("xcit_nano_12_p16_224", {}, (96, 128)),
     ],
@@ -240,11 +298,11 @@ def weighted_centre(values: torch.Tensor) -> tuple[float, float]:
     ("name", "options", "size"),
     [
         ("test_resnet", {}, (160, 256)),
-        ("swin_tiny_patch4_window7_224", {}, (224, 224)),
-        ("swin_tiny_patch4_window7_224", {"img_size": (224, 448)}, (224, 448)),
-        ("sequencer2d_s", {}, (224, 224)),
+        ("swin_tiny_patch4_window7_224", {}, (112, 112)),
+        ("swin_tiny_patch4_window7_224", {"img_size": (112, 224)}, (112, 224)),
+        ("sequencer2d_s", {}, (112, 112)),
         ("test_mambaout", {}, (160, 224)),
-        ("hiera_tiny_224", {}, (224, 224)),
+        ("hiera_tiny_224", {}, (128, 128)),
         ("twins_svt_small", {}, (224, 224)),
         ("test_vit2", {"img_size": (96, 160)}, (96, 160)),
         ("efficientformer_l1", {}, (224, 224)),
