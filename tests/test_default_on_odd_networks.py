@@ -53,6 +53,20 @@ class Flipped(nn.Sequential):
         return super().forward(x.flip(3))
 
 
+class Looking(nn.Module):
+    """A spatial transformer: bright images are seen shifted by up to half their width, noise hardly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = nn.Sequential(*pooled())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = ((x.square().mean((1, 2, 3)) - 4).sigmoid())[:, None] * x.new_tensor([0.0, 0, 1, 0, 0, 0])
+        affine = x.new_tensor([1.0, 0, 0, 0, 1, 0]) + shift
+        grid = F.affine_grid(affine.view(-1, 2, 3), list(x.shape), align_corners=False)
+        return self.rest(F.grid_sample(x, grid, align_corners=False))
+
+
 class Rows(nn.Module):
     """A recurrent network over rows."""
 
@@ -108,6 +122,22 @@ def test_a_network_behind_single_pixels_warns_as_without(form):
         default_layers(model, (x,))
     with pytest.warns(UserWarning, match="It is read at '0'"):
         default_layers(nn.Sequential(Scaled(), model).eval(), (x,))
+
+
+@pytest.mark.parametrize("front", ["none", "pixels", "convolution"])
+def test_layers_behind_a_spatial_transformer_are_not_over_the_image(front):
+    fronts = {"none": [], "pixels": [Scaled()], "convolution": [nn.Conv2d(3, 3, 3, padding=1)]}
+    model = nn.Sequential(*fronts[front], seeded(Looking)).eval()
+    x = torch.zeros(1, 3, 32, 32)
+    x[:, :, 8:16, 20:28] = 20 * torch.randn(1, 3, 8, 8)
+    if front == "convolution":  # it is before, so that its cells are at their own places
+        readout = read_out(model, x, 1)
+        assert [layer.feature_space.layer for layer in default_layers(model, (x,))] == ["0"]
+    else:
+        with pytest.warns(UserWarning, match=r"shifts the image.* read at (its input|'0')"):
+            readout = read_out(model, x, 1)
+    share = (readout.map() - read_out(model, 0 * x, 1).map()).abs()[0]
+    assert float(share[6:18, 18:30].sum() / share.sum()) > 0.9
 
 
 # ---------------------------------------------------------------- branches that are switched off

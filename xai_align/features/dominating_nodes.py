@@ -20,34 +20,35 @@ def dominating_nodes(root: Any) -> set[Any]:
         logits = inner + inner.relu()
         inner.grad_fn in dominating_nodes(logits.grad_fn)  # True
     """
-    order = _topological(root)
+    order = topological(root)
     to_leaves: dict[Any, int] = {}
     for node in reversed(order):
-        following = _following(node)
-        to_leaves[node] = sum(to_leaves[one] for one in following) if following else 1
+        later = following(node)
+        to_leaves[node] = sum(to_leaves[one] for one in later) if later else 1
     from_root = dict.fromkeys(order, 0)
     from_root[root] = 1
     for node in order:
-        for one in _following(node):
+        for one in following(node):
             from_root[one] += from_root[node]
     return {node for node in order if from_root[node] * to_leaves[node] == to_leaves[root]}
 
 
-def _following(node: Any) -> list[Any]:
+def following(node: Any) -> list[Any]:
+    """Return the nodes to which a node passes gradients on."""
     return [one for one, _ in node.next_functions if one is not None]
 
 
-def _topological(root: Any) -> list[Any]:
+def topological(root: Any) -> list[Any]:
     """Return the nodes of the graph, each before those that it leads to."""
     ended: list[Any] = []
     seen = {root}
-    stack = [(root, iter(_following(root)))]
+    stack = [(root, iter(following(root)))]
     while stack:
         node, rest = stack[-1]
         for one in rest:
             if one not in seen:
                 seen.add(one)
-                stack.append((one, iter(_following(one))))
+                stack.append((one, iter(following(one))))
                 break
         else:
             ended.append(node)

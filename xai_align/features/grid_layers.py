@@ -25,6 +25,7 @@ from xai_align.features.dominating_nodes import dominating_nodes
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layer import GridLayer
 from xai_align.features.module_ends import record_ends, that_run_once
+from xai_align.features.moving_samplers import behind_moving_samplers
 from xai_align.features.run_with_features import cloned
 from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout
@@ -49,7 +50,8 @@ class Grids(NamedTuple):
     Attributes:
         layers: the layers, in the order in which they end.
         moved: whether, from some layer to the end, cells lie at other positions in the image than in their grid,
-            because the network crops, flips or shifts the image, or reorders cells. These layers are left out.
+            because the network crops, flips or shifts the image, samples it at places that depend on it, or reorders
+            cells. These layers are left out.
     """
 
     layers: list[GridLayer]
@@ -126,7 +128,7 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
         cuts = dominating_nodes(logits.grad_fn) - {logits.grad_fn}  # a dense network's output is a grid, too
         ended = [_End(name, *found) for name, found in that_run_once(ends).items() if found is not None]
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
-        found, moved = _on_grids(model, by_node.values(), noise)
+        found, moved = _on_grids(model, by_node.values(), noise, behind_moving_samplers(logits.grad_fn))
         return Grids(with_depths(logits, noise, found), moved)
 
 
@@ -160,17 +162,24 @@ def _one_tensor(output: Any) -> tuple[Tensor, Any] | None:
     return (tensors[0], tensors[0].grad_fn) if len(tensors) == 1 else None
 
 
-def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
+def _on_grids(
+    model: nn.Module, ends: Iterable[_End], image: Tensor, moving: set[Any]
+) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
     """Return the layers on grids over the image, with their outputs, and whether those at the end are not.
 
     Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if maps
     with channels first and last have the same shape. After cells at other positions, as in windows, layers are tested
-    again, until cells are back at their own positions.
+    again, until cells are back at their own positions. Behind ``moving`` nodes cells lie at positions that depend on
+    the image, so that a test on noise says nothing about another one.
     """
     found: list[tuple[GridLayer, Tensor]] = []
     tested: dict[Any, Places] = {}
     moved = False
     for end in ends:
+        if end.node in moving:
+            tested.clear()
+            moved = True
+            continue
         seen: set[Places] = set()
         shape = end.tensor.shape
         ambiguous = len(shape) == 4 and shape[1] == shape[2] == shape[3]
