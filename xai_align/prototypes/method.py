@@ -130,7 +130,7 @@ class EPICMethod:
     def channels(
         self, inputs: Tensor, target: Any = None, count: int = 4, *, positive_only: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return the channels with the largest scores and their scores, both ``[N, count]``."""
+        """Return the channels with the largest scores and the scores, ``[N, count]``; all if there are fewer."""
         shares = self.shares(inputs, target)
         found = shares.strongest(count, positive_only=positive_only)
         return found, shares.scores(positive_only=positive_only).gather(1, found)
