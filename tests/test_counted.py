@@ -22,9 +22,9 @@ NEVER_ONE = {
     "dataset_validation.py: {len(numbers)}", "ensemble.py: {classes}", "explain_files.py: {explained}",
     "fit.py: {len(features.sums)}", "fit_epic_folder.py: {2 * needed}", "grid_pointing_game.py: {n * n}",
     "grid_pointing_game.py: {p.shape[1]}", "grid_pointing_metric.py: {n * n - 1}", "items.py: {self.classes}",
-    "masked_diffusion.py: {MOST_STEPS}", "module.py: {tuple(channels)}", "plan.py: {tried}",
+    "masked_diffusion.py: {MOST_STEPS}", "module.py: {tuple(channels)}",
     "program.py: {self.classes}", "prototype_page.py: {left_over}", "second_look_head.py: {num_classes}",
-    "summary.py: {JUDGED_FROM}",
+    "summary.py: {JUDGED_FROM}", "usable_images.py: {tried}",
 }  # fmt: skip
 
 
