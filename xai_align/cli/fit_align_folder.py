@@ -145,9 +145,7 @@ def fit_align_folder(
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
-    check_folder_is_outside(out, folder)
-    for inner in (out / "examples", out / "figures"):
-        check_folder_is_outside(inner, folder, what="pictures of --out are in")
+    check_folder_is_outside(out, folder, inner=["examples", "figures"])
     check_folder_is_writable(out)
     where = usable_device(device)
     check_kind(masker)

@@ -107,8 +107,7 @@ def fit_epic_folder(
         ValueError: folder, model or options can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
-    check_folder_is_outside(out, folder)
-    check_folder_is_outside(out / "parts", folder, what="pictures of --out are in")
+    check_folder_is_outside(out, folder, inner=["parts"])
     check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)

@@ -109,8 +109,7 @@ def fit_pinet_folder(
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
-    check_folder_is_outside(out, folder)
-    check_folder_is_outside(out / "examples", folder, what="pictures of --out are in")
+    check_folder_is_outside(out, folder, inner=["examples"])
     check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)

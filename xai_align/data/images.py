@@ -64,7 +64,7 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
 
 
 def check_results_are_outside(
-    out: str | Path, given: Iterable[str | Path], *, recursive: bool = False, what: str = "--out is"
+    out: str | Path, given: Iterable[str | Path], *, recursive: bool = False, inner: Sequence[str] = ()
 ) -> None:
     """Raise if pictures written to a folder would be among the images that are given, at the next run.
 
@@ -72,22 +72,23 @@ def check_results_are_outside(
         out: the folder.
         given: files, folders, patterns, as for :func:`expand_paths`.
         recursive: whether sub-folders are searched, too.
-        what: the first words of the message, for a folder in ``--out``.
+        inner: names of folders in it that pictures are written to, which are checked, too.
 
     Raises:
         ValueError: a folder that is searched is or contains ``out``, or a pattern matches pictures in it.
     """
-    results = Path(out).expanduser().resolve()
+    folder = Path(out).expanduser()
+    results = {one.resolve() for one in (folder, *(folder / name for name in inner))}
     for one in given:
         path = Path(one).expanduser()
         if os.path.isfile(path) or "\0" in str(one):
             continue
         for match in [path] if os.path.isdir(path) else _matching(_pattern(path)):
             if os.path.isdir(match):
-                if recursive or (match == path and match.resolve() == results):
-                    check_folder_is_outside(out, match, what=what)
-            elif match.resolve().parent == results and fnmatch(f"{match.stem}.method.png", path.name):
-                check_folder_is_outside(out, match.parent, what=what)
+                if recursive or (match == path and match.resolve() in results):
+                    check_folder_is_outside(out, match, inner=inner)
+            elif match.resolve().parent in results and fnmatch(f"{match.stem}.method.png", path.name):
+                check_folder_is_outside(out, match.parent, inner=inner)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:

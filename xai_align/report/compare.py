@@ -97,9 +97,7 @@ def compare(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_folder_is_writable(folder)
-        check_results_are_outside(folder, given, recursive=chosen.recursive)
-        inner = folder / PICTURES
-        check_results_are_outside(inner, given, recursive=chosen.recursive, what="pictures of --out are in")
+        check_results_are_outside(folder, given, recursive=chosen.recursive, inner=[PICTURES])
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
