@@ -201,7 +201,7 @@ def check_comparable(answer: Callable[[Tensor], Tensor], example: Tensor, logits
 def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
     """Add a note on the inputs to errors that the model raises, keeping their type."""
     try:
-        with named_checkpointing():
+        with _named_checkpointing():
             yield
     except Exception as error:
         if len(inputs) == 1 and inputs[0].dim() == 3 and isinstance(error, RuntimeError | ValueError | IndexError):
@@ -212,7 +212,27 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def named_checkpointing() -> Iterator[None]:
+def named_gradient_errors() -> Iterator[None]:
+    """Add advice to errors of autograd: of ``torch.utils.checkpoint``, and of tensors that the network overwrites.
+
+    Raises:
+        ValueError: in place of such an error.
+    """
+    try:
+        with _named_checkpointing():
+            yield
+    except RuntimeError as error:
+        if not is_overwriting(error):
+            raise
+        raise ValueError(
+            "the model writes in place into a tensor that its gradient needs, so PyTorch can't differentiate it; in "
+            "its forward, write x = x * 2 for x *= 2 and x.mul_(2), and leave inplace=True out; or take the exact "
+            "readout, which copies such tensors"
+        ) from error
+
+
+@contextmanager
+def _named_checkpointing() -> Iterator[None]:
     """Add advice to errors of ``torch.utils.checkpoint``.
 
     Raises:
@@ -226,26 +246,6 @@ def named_checkpointing() -> Iterator[None]:
         raise ValueError(
             "the model calls torch.utils.checkpoint, which hides the operations inside from a readout and runs them "
             "again; switch activation checkpointing off"
-        ) from error
-
-
-@contextmanager
-def named_gradient_errors() -> Iterator[None]:
-    """Add advice to errors of autograd: of ``torch.utils.checkpoint``, and of tensors that the network overwrites.
-
-    Raises:
-        ValueError: in place of such an error.
-    """
-    try:
-        with named_checkpointing():
-            yield
-    except RuntimeError as error:
-        if not is_overwriting(error):
-            raise
-        raise ValueError(
-            "the model writes in place into a tensor that its gradient needs, so PyTorch can't differentiate it; in "
-            "its forward, write x = x * 2 for x *= 2 and x.mul_(2), and leave inplace=True out; or take the exact "
-            "readout, which copies such tensors"
         ) from error
 
 
